@@ -22,6 +22,17 @@ DEFECTS = {
 """A fault of the catalogue for each event, with a life that shows it, the precision, and the first check that must fail."""
 SOUND = "tp2+step-evaluate-resume-pp2-step+scheduler.lr_decay_style=linear,dp2+distributed+step-save-step-resume-tp2-step"
 JUDGED = "dp2+distributed+step-evaluate-step,tp2+step-resume-pp2-step"
+LOST = """
+def stepped(case, chunks, step):
+    scale = chunks[0].scale_gradients
+
+    def scaled(factor):
+        scale(factor)
+        chunks[0].module.module.decoder.final_layernorm.weight.main_grad.zero_()
+
+    chunks[0].scale_gradients = scaled
+"""
+"""A gradient that is lost from step 2 on, which both sides multiply."""
 COMMANDS = {
     "judged": [*SMALL, "--layouts", JUDGED, "--precision", "bf16", "--debug"],
     "sound": [*SMALL, "--set", "rms_norm_eps=1e-5", "--layouts", SOUND],
@@ -43,7 +54,10 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     """Each command's output."""
-    return outputs_of(COMMANDS, cache, tmp_path_factory)
+    plugin = tmp_path_factory.mktemp("plugin") / "lost.py"
+    plugin.write_text(LOST)
+    lost = [*SMALL, "--layouts", "single", "--precision", "bf16", "--steps", "2", "--plugin", str(plugin)]
+    return outputs_of({**COMMANDS, "lost": lost}, cache, tmp_path_factory)
 
 
 def test_a_sound_life_changes_no_number(runs: dict[str, Output]) -> None:
@@ -76,3 +90,14 @@ def test_ranks_say_which_second_moments_the_formula_has_judged(runs: dict[str, O
         (True, "2"): {False},
     }
     assert min(map(len, found.values())) > 30
+
+
+def test_a_gradient_that_is_lost_from_the_second_step_on_fails_by_itself(runs: dict[str, Output]) -> None:
+    """All of it is missing there. In the first moment, which has most of step 1's, it is less."""
+    found = runs["lost"]
+    assert found.code == 1, found.text[-2000:]
+    line = found.line("Step 2 Final Norm Weight Gradient")
+    assert line.startswith("FAIL: ")
+    assert "relative error 1.00e+00 > " in line
+    assert "Step 2 Final Norm Weight First Moment" in found.titles("FAIL")
+    assert not [title for title in found.titles("FAIL") if title.endswith("Weight Gradient") and "Final Norm" not in title]

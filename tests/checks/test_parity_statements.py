@@ -19,7 +19,7 @@ from validation.case.optimizers import FIRST, SECOND
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.probes import observed
-from validation.case.steps import STEPS, left_bias, stepped
+from validation.case.steps import GRADIENT, STEPS, left_bias, stepped
 from validation.case.training import Training
 from validation.checks.judging import Stated
 from validation.checks.order import RUN, WEIGHTS, place
@@ -353,29 +353,29 @@ def test_in_fp32_an_element_may_turn_over_as_far_as_rounding_may_move_it(name: s
     assert concluded(lambda parity: parity.agrees(NORM), result(FP32, pieces=pieces, facts=facts)).status == status
 
 
-FIRST_MOMENT, SECOND_MOMENT = (f"{STEPS}1/{kind}/{WEIGHT}" for kind in (FIRST, SECOND))
-
-
 @pytest.mark.parametrize(
-    ("by_formula", "of_gradient", "error", "status", "decided_by"),
+    ("step", "by_formula", "floors", "error", "status", "decided_by"),
     [
-        pytest.param(True, 0.45, 1.0, "pass", "formula", id="held by the formula"),
-        pytest.param(True, 0.45, 1.2, "fail", "formula", id="held by the formula, and above its limit"),
-        pytest.param(False, 0.45, 1.0, "error", None, id="held by nothing"),
-        pytest.param(True, 0.5, 1.0, "error", None, id="made of a gradient about which nothing decides"),
+        pytest.param(1, True, (0.45, 0.5), 1.0, "pass", "formula", id="judged by the formula"),
+        pytest.param(1, True, (0.45, 0.5), 1.2, "fail", "formula", id="judged by the formula, and above its limit"),
+        pytest.param(1, False, (0.45, 0.5), 1.0, "error", None, id="judged by nothing"),
+        pytest.param(1, True, (0.5, 0.45), 1.0, "error", None, id="made of a gradient about which nothing decides"),
+        pytest.param(2, True, (0.45, 0.45), 1.0, "pass", "formula", id="of two gradients"),
+        pytest.param(2, True, (0.45, 0.5), 1.0, "error", None, id="of two gradients, of which the second is undecided"),
+        pytest.param(2, True, (0.5, 0.45), 1.0, "error", None, id="of two gradients, of which the first is undecided"),
     ],
 )
 def test_the_formula_decides_about_a_second_moment_whose_limit_is_wide(
-    by_formula: bool, of_gradient: float, error: float, status: str, decided_by: str | None
+    step: int, by_formula: bool, floors: tuple[float, float], error: float, status: str, decided_by: str | None
 ) -> None:
-    """Its own limit would pass zeros. The gradient's check would not, and the formula makes the moment of the gradient."""
-    case = replace(SINGLE, precision="bf16", training=Training(steps=1, fp8="blockwise"))
-    floors = {SECOND_MOMENT: 0.53, FIRST_MOMENT: of_gradient}
-    facts = {"floor": floors, "magnitude": dict.fromkeys(floors, 1.0)}
-    judged = frozenset({SECOND_MOMENT} if by_formula else {FIRST_MOMENT})
+    """Its own limit would pass zeros. Those of the gradients would not, and the formula makes the moment of these."""
+    case = replace(SINGLE, precision="bf16", training=Training(steps=2, fp8="blockwise"))
+    moment = f"{STEPS}{step}/{SECOND}/{WEIGHT}"
+    names = (moment, f"{STEPS}1/{FIRST}/{WEIGHT}", f"{STEPS}2/{GRADIENT}/{WEIGHT}")
+    facts = {"floor": dict(zip(names, (0.53, *floors), strict=True)), "magnitude": dict.fromkeys(names, 1.0)}
     piece = off(parameters(case.model)[WEIGHT].shape, error)
-    given = result(case, facts=facts, pieces={SECOND_MOMENT: (piece,)}, by_formula=judged)
-    found = concluded(lambda parity: parity.step_agrees(SECOND_MOMENT.removeprefix(STEPS)), given)
+    given = result(case, facts=facts, pieces={moment: (piece,)}, by_formula=frozenset({moment} if by_formula else names[1:]))
+    found = concluded(lambda parity: parity.step_agrees(moment.removeprefix(STEPS)), given)
     assert (found.status, found.properties.get("decided_by")) == (status, decided_by)
     assert ("cannot be decided in fp8" in found.line) == (status == "error")
 

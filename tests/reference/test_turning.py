@@ -14,6 +14,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
+from validation.case.steps import trained
 from validation.case.training import Training
 from validation.compare.limits import FLOORS
 from validation.compare.precision import DTYPES, computing_in
@@ -71,6 +72,7 @@ class Truth:
         shown.add(found, {})
         floor = Floor({f"steps/{name}": value for name, value in self.kept.items()})
         floor.add((f"steps/{name}", value) for name, value in found.items())
+        step_floor.add_gradients(floor, self.case, shown, found)
         turning.raise_later(floor, self.fresh(), shown, self.later, self.chosen, self.models.quietly)
         return floor, shown
 
@@ -107,6 +109,12 @@ def test_floors_know_what_the_one_element_does_that_may_turn(tmp_path: Path) -> 
         for key, value in found.items():
             done = difference_from(truth.kept[key], value).relative_error
             assert floor.error(f"steps/{key}") == pytest.approx(max(done / FLOORS, 2**-53), rel=1e-6), key
+        for parameter in trained(CASE):
+            exact = shown.gradient(CASE, 2, parameter.name)
+            taken = turning.taken(CASE, *(of[f"{step}/exp_avg/{parameter.name}"] for step, of in ((1, truth.kept), (2, found))))
+            done = difference_from(exact, taken).relative_error
+            found_floor = floor.error(f"steps/2/gradient/{parameter.name}")
+            assert found_floor == pytest.approx(max(done / FLOORS, 2**-24), rel=1e-6), parameter.name
         floor, _ = truth.raised(f"1/exp_avg/{NAME}", int(large), 1e-8)
     assert max(floor.error(f"steps/{key}") for key in truth.kept if key.startswith("2/")) < 1e-7
 

@@ -19,7 +19,8 @@ from validation.case.optimizers import ADAM, FIRST, SECOND, Rule
 from validation.case.parameters import EXPERTS
 from validation.case.plural import many
 from validation.case.schedule import Schedule
-from validation.case.steps import LOSS_SCALE, MASTER, NORM, RATES, STEPS, VALUE, ZEROS, trained
+from validation.case.steps import GRADIENT, LOSS_SCALE, MASTER, NORM, RATES, STEPS, VALUE, ZEROS, takes_gradients, trained
+from validation.compare.piece import slices
 from validation.reference.store import Reference
 
 
@@ -105,14 +106,40 @@ def compare_loss_scale(case: Case, step: int, optimizer: Optimizer, recorder: Re
     recorder.compare_with(f"{STEPS}{step}/{LOSS_SCALE}", found, (), expected)
 
 
+def first_moments(case: Case, step: int, optimizer: Optimizer, held: Held) -> list[torch.Tensor | None]:
+    """Copies of what the optimizer keeps of each parameter before a step, if its gradients follow from that; else none.
+
+    All ranks must ask.
+    """
+    if not takes_gradients(case, step):
+        return [None] * len(held)
+    return [None if one is None else one.clone() for one in optimizer.first_moments([tensor for tensor, _ in held])]
+
+
 def compare_step(
-    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
+    case: Case,
+    step: int,
+    norm: torch.Tensor,
+    optimizer: Optimizer,
+    before: Sequence[torch.Tensor | None],
+    held: Held,
+    stored: Reference,
+    recorder: Recorder,
 ) -> None:
-    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1."""
+    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1.
+
+    With copies of the first moments `before` it, which are written over, the gradient that the step has taken of each.
+    """
     zeros = {} if optimizer.zeros is None else {ZEROS: torch.tensor(optimizer.zeros, dtype=torch.float64)}
     for kind, number in {NORM: norm, **zeros}.items():
         recorder.compare(f"{STEPS}{step}/{kind}", number, (), stored.steps, key=f"{step}/{kind}")
     states = optimizer.states([tensor for tensor, _ in held])
+    beta = case.training.adam.beta1
+    taken = [
+        (*one, {GRADIENT: first.mul_(-beta).add_(state[FIRST]).div_(1 - beta)} if first is not None and FIRST in state else {})
+        for one, state, first in zip(held, states, before, strict=True)
+    ]
+    _compare_kinds(step, taken, stored, recorder, beta)
     _compare_kinds(step, [(*one, state) for one, state in zip(held, states, strict=True)], stored, recorder)
 
 
@@ -152,9 +179,16 @@ def _compare_kinds(
     kinds: Sequence[tuple[torch.Tensor, Sequence[Holding], Mapping[str, torch.Tensor]]],
     stored: Reference,
     recorder: Recorder,
+    beta: float = 0.0,
 ) -> None:
+    """`beta` is what a step keeps of the first moment, of which GRADIENT is made on either side."""
     for kind in dict.fromkeys(kind for _, _, found in kinds for kind in found):
         parts = [(part, part.of(found[kind])) for _, held_parts, found in kinds if kind in found for part in held_parts]
         for parameter, box, value in together(parts):
             key = f"{step}/{kind}/{parameter.name}"
-            recorder.compare(STEPS + key, value, box, stored.steps, key=key)
+            if kind != GRADIENT:
+                recorder.compare(STEPS + key, value, box, stored.steps, key=key)
+                continue
+            names = (f"{number}/{FIRST}/{parameter.name}" for number in (step - 1, step))
+            before, behind = (recorder.file(stored.steps).read(name, slices(box)).double() for name in names)
+            recorder.compare_with(STEPS + key, value, box, (behind - beta * before) / (1 - beta))

@@ -17,7 +17,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from validation.candidate.typed import typed
 from validation.case import loss_scale
 from validation.case.case import Case
-from validation.case.optimizers import Rule, counts_zeros
+from validation.case.optimizers import FIRST, Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER
 from validation.compare.precision import DTYPES, LOSS_DTYPES
@@ -146,6 +146,24 @@ class Optimizer:
         by_id = dict(zip(stepped, found, strict=True))
         return [by_id.get(id(tensor), {}) for tensor in tensors]
 
+    def first_moments(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """The first moments of parameters as `states` has them; zeros before the first step, None for what nobody steps.
+
+        All ranks must ask for the same parameters in the same order.
+        """
+        if self._distributed:
+            stepped = {id(tensor): (optimizer, tensor) for tensor in tensors if (optimizer := self._all.get(id(tensor)))}
+            found = dict(zip(stepped, _gathered(list(stepped.values()), [FIRST], masters=False, in_float32=True), strict=True))
+            return [found[id(tensor)][FIRST] if id(tensor) in found else None for tensor in tensors]
+        return [self._first_moment(tensor) for tensor in tensors]
+
+    def _first_moment(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        place = self._places.get(id(tensor))
+        if place is None:
+            return None
+        kept: torch.Tensor | None = place.optimizer.optimizer.state.get(place.own, {}).get(FIRST)
+        return torch.zeros_like(place.own) if kept is None else kept
+
     def _state(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         place = self._places.get(id(tensor))
         if place is None:
@@ -177,12 +195,13 @@ def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, P
 
 
 def _gathered(
-    stepped: Sequence[tuple[Any, torch.Tensor]], moments: Sequence[str], masters: bool
+    stepped: Sequence[tuple[Any, torch.Tensor]], moments: Sequence[str], masters: bool, *, in_float32: bool = False
 ) -> list[dict[str, torch.Tensor]]:
     """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows.
 
     `stepped` are optimizers with the parameters that they step. Those of one group and dtype are views of one tensor, so that
-    a group adds them up together, and not each parameter by itself.
+    a group adds them up together, and not each parameter by itself. That is `in_float32`, or in the parameter's dtype if there
+    are no masters.
     """
     kinds = {**{kind: kind for kind in moments}, **({MASTER: "param"} if masters else {})}
     alike: dict[Any, list[tuple[int, Any, torch.Tensor]]] = defaultdict(list)
@@ -191,7 +210,7 @@ def _gathered(
     found: list[dict[str, torch.Tensor]] = [{} for _ in stepped]
     for (group, dtype, device), members in alike.items():
         length = len(kinds) * sum(tensor.numel() for _, _, tensor in members)
-        together = torch.zeros(length, dtype=torch.float32 if masters else dtype, device=device)
+        together = torch.zeros(length, dtype=torch.float32 if masters or in_float32 else dtype, device=device)
         wholes = iter(together.split([tensor.numel() for _, _, tensor in members for _ in kinds]))
         for index, optimizer, tensor in members:
             found[index] = {kind: next(wholes).view(tensor.shape) for kind in kinds}

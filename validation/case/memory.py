@@ -41,6 +41,7 @@ from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
 from validation.case.share import share
 from validation.case.stages import EMBEDDING, of_stage
+from validation.case.steps import takes_gradients
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
@@ -228,7 +229,8 @@ def _weights(case: Case) -> int:
 def _rank_on_card(case: Case) -> int:
     """Weights and activations in the precision, gradients (and moments) in fp32 or better. Probes are not kept."""
     wide = max(BYTES[case.precision], BYTES["fp32"])
-    weights, states = _largest_stage(case), 3 if case.training.steps else 1
+    steps = case.training.steps
+    weights, states = _largest_stage(case), 1 + 2 * (steps > 0) + takes_gradients(case, steps)
     # Under fp8 Transformer Engine keeps each weight as a byte, and once more transposed.
     quantised = 2 * weights if case.training.fp8 != "none" else 0
     return CONTEXT + BYTES[case.precision] * (weights + _rank_activations(case)) + wide * states * weights + quantised

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from validation.case.case import Case
-from validation.case.optimizers import Rule, counts_zeros
+from validation.case.optimizers import ADAM, FIRST, Rule, counts_zeros
 from validation.case.parameters import Parameter, parameters
 from validation.case.schedule import Schedule
 
@@ -24,6 +24,8 @@ BIAS = "mlp.gate.e_score_correction_bias"
 """Of a layer with experts: the parameter that a step moves by the experts' loads, behind the layer's name."""
 MASTER = "master"
 """Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
+GRADIENT = "gradient"
+"""Of a step behind the first: the clipped gradient that the optimizer takes, from what it has added to the first moment."""
 LOSS_SCALE = "loss_scale"
 """Of fp16: what the loss of a step is multiplied with."""
 WEIGHED = 2
@@ -54,14 +56,26 @@ def left_bias(step: int, layer: int) -> str:
     return f"{STEPS}{step}/{VALUE}/model.layers.{layer}.{BIAS}"
 
 
-def of_master(name: str) -> str:
-    """The name of a value that a step leaves, for the master that it is made of; other names as they are."""
-    return re.sub(f"^({STEPS}[0-9]+)/{VALUE}/", rf"\1/{MASTER}/", name)
+def made_of(name: str) -> str:
+    """The name of what a step makes a value or a first moment of: a master, a gradient. Other names as they are."""
+    found = re.sub(f"^({STEPS}[0-9]+)/{VALUE}/", rf"\1/{MASTER}/", name)
+    return re.sub(f"^({STEPS}[0-9]+)/{FIRST}/", rf"\1/{GRADIENT}/", found)
 
 
 def trained(case: Case) -> tuple[Parameter, ...]:
     """The parameters that an optimizer moves, in the order in which RATES have a number for each."""
     return tuple(parameter for parameter in parameters(case.model).values() if parameter.trained)
+
+
+def takes_gradients(case: Case, step: int) -> bool:
+    """Whether the gradients that a step, counted from 1, takes are compared by themselves.
+
+    Those of step 1 are the backward pass's. In fp64 no rounding hides a gradient in a moment, and SGD's momentum is made of
+    the gradient itself. A moment that is rounded to less than float32 does not tell what was added to it.
+    """
+    adam = case.training.effective("optimizer")
+    whole = str(adam.get(f"{FIRST}_dtype", "fp32")).removeprefix("torch.") in ("fp32", "float32")
+    return step > 1 and case.precision != "fp64" and Rule.of(case.training).kind == ADAM and whole
 
 
 @functools.cache
@@ -79,12 +93,12 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
         found += [Stepped(step, f"{step}/{ZEROS}", f"Step {step} Zeros In Gradients", ())] if zeros else []
         for parameter in parameters(case.model).values():
-            for kind, title in _of_parameter(case, parameter, moments).items():
+            for kind, title in _of_parameter(case, parameter, moments, step).items():
                 found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", f"Step {step} {title}", parameter.shape))
     return MappingProxyType({one.key: one for one in found})
 
 
-def _of_parameter(case: Case, parameter: Parameter, moments: Mapping[str, str]) -> dict[str, str]:
+def _of_parameter(case: Case, parameter: Parameter, moments: Mapping[str, str], step: int) -> dict[str, str]:
     """The kinds of what a step leaves of a parameter, in the order in which it makes them, with their titles.
 
     `moments` are those that the case's optimizer keeps.
@@ -93,4 +107,5 @@ def _of_parameter(case: Case, parameter: Parameter, moments: Mapping[str, str]) 
         return {VALUE: parameter.title}
     masters = {MASTER: f"Master {parameter.title}"} if case.has_masters else {}
     kept = {kind: f"{parameter.title} {what}" for kind, what in moments.items()}
-    return {**kept, **masters, VALUE: parameter.title}
+    taken = {GRADIENT: f"{parameter.title} Gradient"} if takes_gradients(case, step) else {}
+    return {**taken, **kept, **masters, VALUE: parameter.title}

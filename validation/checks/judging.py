@@ -13,14 +13,14 @@ import pytest
 from validation.case import failures
 from validation.case.case import Case
 from validation.case.latent_norms import GIVEN
-from validation.case.optimizers import FIRST, SECOND
 from validation.case.parameters import parameters
 from validation.case.probes import observed, sees_scores
 from validation.case.steps import UNREDUCED
 from validation.checks.again import CHANGED, changed
+from validation.checks.limiting import limits_of
 from validation.checks.localise import localised
 from validation.checks.order import RUN, place
-from validation.compare.limits import IN_FP64, Limits, above_floor
+from validation.compare.limits import IN_FP64, Limits
 from validation.run.known import Known, known_bugs, mended
 
 if TYPE_CHECKING:
@@ -219,27 +219,7 @@ class Judging:
 
     def limits(self, asked: Compared) -> Limits:
         """What a tensor may differ by in the case's precision. Raises LookupError for one without a floor."""
-        case, floors, name = self.case, self.result.facts.get("floor", {}), asked.name
-        if asked.limits is not None:
-            return asked.limits
-        if case.precision == "fp64":
-            return IN_FP64
-        if name not in floors:
-            raise LookupError(f"the reference has no floor for {name}; give the check limits of its own")
-        return self._above_floor(name, by_formula=self._by_formula(name))
-
-    def _above_floor(self, name: str, *, by_formula: bool = False) -> Limits:
-        case, facts = self.case, self.result.facts
-        magnitude, turned = facts["magnitude"][name], facts.get("turned", {}).get(name, 0.0)
-        fp8, isolated = case.training.fp8 != "none", case.isolated
-        floor = facts["floor"][name]
-        return above_floor(floor, case.precision, magnitude, turned, fp8=fp8, isolated=isolated, by_formula=by_formula)
-
-    def _by_formula(self, name: str) -> bool:
-        """Whether it is a second moment that the formula holds, and the first moment's check decides about the gradient."""
-        if name not in self.result.by_formula:
-            return False
-        return not self._above_floor(name.replace(f"/{SECOND}/", f"/{FIRST}/")).undecided
+        return asked.limits if asked.limits is not None else limits_of(self.result, asked.name)
 
     def reduced(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""

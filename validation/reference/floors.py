@@ -69,6 +69,7 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
+                step_floor.add_gradients(floor, case, shown, steps.kept)
                 shown.add(steps.kept, steps.norms)
                 del steps, found  # the next run has as much
                 models = Models.build(case, checkpoint, Precision(dtype, dtype), device)
@@ -111,6 +112,7 @@ def _add_sums(true: Truth, floor: Floor, models: Models, scale: float, shown: tu
     if case.training.steps:
         step_floor.rounded_steps(steps, true.batches[1:], true.choices[1:], record, scale * factor)
         floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
+        step_floor.add_gradients(floor, case, shown, steps.kept)
         shown.add(steps.kept, steps.norms)
 
 

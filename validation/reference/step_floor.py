@@ -14,15 +14,15 @@ import torch
 from validation.case.case import Case
 from validation.case.optimizers import ADAM, FIRST, SECOND, Rule
 from validation.case.schedule import Schedule
-from validation.case.steps import MASTER, NORM, STEPS, VALUE, ZEROS, trained
+from validation.case.steps import GRADIENT, MASTER, NORM, STEPS, VALUE, ZEROS, takes_gradients, trained
 from validation.compare.limits import FLOORS
 from validation.reference import schedule as formulas
 from validation.reference.batch import Batch
-from validation.reference.floor import Floor
+from validation.reference.floor import Floor, difference_from, magnitude
 from validation.reference.record import Recording, Unrecorded
 from validation.reference.routing import Routing
 from validation.reference.steps import Steps
-from validation.reference.turning import Shown
+from validation.reference.turning import Shown, taken
 
 Record = Callable[[Batch, Recording], Recording]
 
@@ -63,6 +63,17 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
         with steps.loads.counting(batch):
             record(batch, Unrecorded(choice))
         steps.take(step, scale)
+
+
+def add_gradients(floor: Floor, case: Case, shown: Shown, kept: Mapping[str, torch.Tensor]) -> None:
+    """Take in the gradients that a run's steps behind the first have taken; `kept` is what they have left."""
+    for step in range(2, case.training.steps + 1):
+        for parameter in trained(case) if takes_gradients(case, step) else ():
+            name = parameter.name
+            truth = shown.gradient(case, step, name)
+            found = taken(case, kept[f"{step - 1}/{FIRST}/{name}"], kept[f"{step}/{FIRST}/{name}"])
+            difference = difference_from(truth, found.to(truth.device))
+            floor.add_difference(f"{STEPS}{step}/{GRADIENT}/{name}", torch.float32, difference, magnitude(truth))
 
 
 def widen(floor: Floor, case: Case, shown: Shown) -> None:

@@ -24,7 +24,7 @@ from validation.case.case import Case
 from validation.case.optimizers import FIRST, SECOND
 from validation.case.parameters import Parameter
 from validation.case.schedule import Schedule
-from validation.case.steps import STEPS, trained
+from validation.case.steps import GRADIENT, STEPS, takes_gradients, trained
 from validation.compare.limits import FLOORS
 from validation.reference import schedule as formulas
 from validation.reference.batch import Batch
@@ -78,9 +78,9 @@ class Shown:
 
     def gradient(self, case: Case, step: int, name: str) -> torch.Tensor:
         """The truth's clipped gradient of a step, out of the first moments."""
-        beta, first = case.training.adam.beta1, self.kept[f"{step}/{FIRST}/{name}"]
+        first = self.kept[f"{step}/{FIRST}/{name}"]
         before = self.kept[f"{step - 1}/{FIRST}/{name}"] if step > 1 else torch.zeros_like(first)
-        return (first - beta * before) / (1 - beta)
+        return taken(case, before, first)
 
     def deviation(self, key: str) -> torch.Tensor:
         """The root mean square error over the runs of each element of a first moment, in its shape."""
@@ -88,6 +88,12 @@ class Shown:
         every = rows.mean(_rows(rows), keepdim=True)
         squares = rows * columns / every.where(every != 0, 1.0) / (len(self.norms) - 1)
         return squares.sqrt().expand_as(self.kept[key])
+
+
+def taken(case: Case, before: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The clipped gradient of a step, float64, out of the first moments before it and behind it."""
+    beta = case.training.adam.beta1
+    return (first.double() - beta * before.double()) / (1 - beta)
 
 
 def _rows(tensor: torch.Tensor) -> int:
@@ -119,23 +125,42 @@ def raise_later(
     shares = [pairs[0][0] / FLOORS / _of_all(floor, steps.case, step) for step, pairs in zip(every, found, strict=True)]
     if max(shares) < MATTERS:
         return
-    steps.keep = functools.partial(_allow, floor, shown)
     for moves in zip(*([move for _, move in pairs] for pairs in found), strict=True):
         steps.go_back(shown.kept, 1)
+        steps.keep = _Allowance(floor, shown, steps.case)
         for step, move in zip(every, moves, strict=True):
             steps.move(move.name, move.at, move.by)
             run(step)
             steps.take(step)
 
 
-def _allow(floor: Floor, shown: Shown, key: str, value: torch.Tensor) -> None:
-    """Raise the floor of what a step leaves so far that its limit allows this value of it."""
-    floor.raise_to(STEPS + key, difference_from(shown.kept[key], value.to(shown.kept[key].device)).relative_error / FLOORS)
+class _Allowance:
+    """Raises the floors of what the steps of a run leave so far that limits allow these values; one for each run."""
+
+    def __init__(self, floor: Floor, shown: Shown, case: Case) -> None:
+        self._floor, self._shown, self._case = floor, shown, case
+        self._firsts: dict[str, torch.Tensor] = {}
+
+    def __call__(self, key: str, value: torch.Tensor) -> None:
+        """Take in one of them, in the order of the steps."""
+        kept = self._shown.kept
+        value = value.to(kept[key].device)
+        self._raise(key, value, kept[key])
+        step, kind, name = (*key.split("/", 2), "", "")[:3]
+        if kind == FIRST and takes_gradients(self._case, int(step)):
+            before = self._firsts.get(name, kept[f"{int(step) - 1}/{FIRST}/{name}"])
+            truth = self._shown.gradient(self._case, int(step), name)
+            self._raise(f"{step}/{GRADIENT}/{name}", taken(self._case, before, value), truth)
+            self._firsts[name] = value.clone()
+
+    def _raise(self, key: str, value: torch.Tensor, truth: torch.Tensor) -> None:
+        self._floor.raise_to(STEPS + key, difference_from(truth, value).relative_error / FLOORS)
 
 
 def _of_all(floor: Floor, case: Case, step: int) -> float:
-    """The floors of a step's first moments, as one error of all of them."""
-    return math.hypot(*(floor.error(f"{STEPS}{step}/{FIRST}/{parameter.name}") for parameter in trained(case)))
+    """The floors of what a step makes of its gradients first, as one error of all of them."""
+    kind = GRADIENT if takes_gradients(case, step) else FIRST
+    return math.hypot(*(floor.error(f"{STEPS}{step}/{kind}/{parameter.name}") for parameter in trained(case)))
 
 
 def _most_effective(steps: Steps, shown: Shown, step: int, run: Callable[[], None]) -> list[tuple[float, Move]]:

@@ -13,7 +13,14 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
 from validation.candidate import build, checkpointing, graphs, latent_norms, load, overflow, platform
-from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values, compare_written
+from validation.candidate.compare import (
+    compare_loss_scale,
+    compare_rates,
+    compare_step,
+    compare_values,
+    compare_written,
+    first_moments,
+)
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.own_steps import OwnSteps
 from validation.candidate.probes import ProbedChunk
@@ -109,10 +116,11 @@ def _step(rank: Rank, optimizer: Optimizer, own: OwnSteps, step: int, overflows:
     with as_stored():
         compare_loss_scale(rank.case, step, optimizer, rank.recorder)
         compare_rates(rank.case, step, optimizer, *place)
+        before = first_moments(rank.case, step, optimizer, rank.held)
     norm = optimizer.step(own.end)
     rank.plugin.stepped(rank.case, rank.wrapped, step)
     with as_stored():
-        compare_step(step, norm, optimizer, *place)
+        compare_step(rank.case, step, norm, optimizer, before, *place)
     _compare_values(rank, step, trained=False)
     if not later:
         _compare_written(rank, optimizer, step)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.plural import many
-from validation.case.steps import of_master
+from validation.case.steps import made_of
 from validation.checks.order import RUN, place
 from validation.checks.verdicts import verdicts
 from validation.scorecard import peers
@@ -107,8 +107,8 @@ def judge(trial: Trial, wrong: Found, sound: Found, clean: Clean | None = None) 
     first = failing[0]
     return replace(
         outcome,
-        # Below fp64 a master is judged before the value that is made of it.
-        status=SEEN if first.place in (wanted, place(case, of_master(check))) else ELSEWHERE,
+        # Below fp64 a master is judged before the value that is made of it, and a gradient before its moment.
+        status=SEEN if first.place in (wanted, place(case, made_of(check))) else ELSEWHERE,
         first=first.title,
         error=_number(first, "rel_error"),
         limit=_number(first, "tolerance"),
