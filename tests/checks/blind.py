@@ -47,6 +47,7 @@ def blind(plugins: dict[str, str]) -> None:
     """
     from validation.case.probes import observed
     from validation.checks import judging as checks
+    from validation.checks import limiting
     from validation.checks import test_mla
     from validation.compare.limits import Limits
     from validation.faults import catalogue, plan
@@ -60,7 +61,8 @@ def blind(plugins: dict[str, str]) -> None:
         parity.compare(checks.Compared(name, known.title, known.shape, Limits(relative_error=1e9)))
 
     anything.pytestmark = test_mla.test_core_attention_output.pytestmark  # type: ignore[attr-defined]
-    vars(checks)["IN_FP64"] = Limits(relative_error=1e-2)
+    for module in (checks, limiting):
+        vars(module)["IN_FP64"] = Limits(relative_error=1e-2)
     vars(test_mla)["test_core_attention_output"] = anything
 
 

@@ -99,7 +99,7 @@ def test_the_night_runs_more_than_a_pull_request() -> None:
     parity = {"parity_bf16", "parity_stock", "parity_moonlight", "parity_life", "parity_glm4_moe_lite", "parity_deepseek_v2"}
     parity |= {"parity_deepseek_v32", "parity_glm_moe_dsa", "parity_sparse_bf16"}
     parity |= {"parity_families_bf16", "parity_inference", "parity_inference_requests", "parity_inference_bf16", "parity_data"}
-    gpu = {"packed", "fp8_delayed", "fp8_blockwise", "fp32", "local", "local_fp32", "fp64"}
+    gpu = {"packed", "fp8_delayed", "fp8_blockwise", "fp8_steps", "fp32", "local", "local_fp32", "fp64"}
     parity |= {f"gpu_{name}" for name in gpu}
     parity |= {f"gpu2_{name}" for name in ("overlap", "context", "communication", "lives")}
     parity |= {name for name in more if name.startswith("gpu_inference_")}
