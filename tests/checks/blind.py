@@ -47,8 +47,7 @@ def blind(plugins: dict[str, str]) -> None:
     """
     from validation.case.probes import observed
     from validation.checks import judging as checks
-    from validation.checks import limiting
-    from validation.checks import test_mla
+    from validation.checks import limiting, test_mla
     from validation.compare.limits import Limits
     from validation.faults import catalogue, plan
 

@@ -23,7 +23,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "validation/checks/inferring.py": ("*, all of them HuggingFace's",),
     "validation/checks/inference_statements.py": ("HuggingFace Cached and Full Logits",),
     "validation/checks/again.py": (),
-    "validation/checks/judging.py": ("the reference has no floor for *; give the check limits of its own",),
+    "validation/checks/judging.py": (),
+    "validation/checks/limiting.py": ("the reference has no floor for *; give the check limits of its own",),
     "validation/checks/parity.py": (
         *("Every rank finishes", "Every Megatron tensor set", "Every checkpoint key used"),
         *("*, at most * MiB over the imports*", ", * MiB on a GPU", "none left NaN", ", * set aside: *"),
